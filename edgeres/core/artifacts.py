@@ -24,7 +24,7 @@ from edgeres.core.config import Record, record_from_json, record_from_text
 from edgeres.core.errors import InputError, reason_of, require
 from edgeres.core.files import reading, sha256_of
 from edgeres.core.names import is_function_name
-from edgeres.core.onnx_file import check_compared, derived_card, external_files, image_input
+from edgeres.core.onnx_file import check_compared, derived_card, external_files, image_input, integer_operators
 from edgeres.core.safe_text import typed
 from edgeres.core.spec import Card, ModelSpec
 
@@ -142,12 +142,23 @@ class OnnxModel(Model):
 
     @property
     def precision(self) -> str:
-        """int8 if the graph has QuantizeLinear or DequantizeLinear nodes, fp16 if it has half-precision weights."""
+        """int8 if the graph has Q or DQ nodes or works on integers, fp16 if it has half-precision weights."""
         onnx = require("onnx", "onnx")
         graph = self.proto.graph
-        quantized = any(node.op_type in {"QuantizeLinear", "DequantizeLinear"} for node in graph.node)
+        pairs = {"QuantizeLinear", "DequantizeLinear"}
+        quantized = bool(self.integer_operators) or any(node.op_type in pairs for node in graph.node)
         half = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in graph.initializer)
         return "+".join(name for name, found in (("int8", quantized), ("fp16", half)) if found) or "fp32"
+
+    @cached_property
+    def integer_operators(self) -> tuple[str, ...]:
+        """QLinearConv, ConvInteger and the like, each once; none where Q/DQ pairs say what is INT8."""
+        return integer_operators(self.proto.graph)
+
+    @property
+    def has_scales_of_its_batch(self) -> bool:
+        """Whether what it answers of an image depends on those beside it."""
+        return any(name.startswith("DynamicQuantize") for name in self.integer_operators)
 
     def check_compared(self) -> None:
         """Raises InputError for a file of another tool with an output that cannot be held against another's."""

@@ -3,7 +3,7 @@
     input     one, float32 images (N, C, H, W) or, where only the last axis can be channels, (N, H, W, C)
     output    float32 (N, K) of K classes, (N, D) of an embedding, anything else an image, or several of that
     params    stored numbers that nodes compute with, statistics of batch norms, scales and zero points excluded
-    MACs      of an image: convolutions and matrix products whose shapes can be inferred
+    MACs      of an image: convolutions and matrix products, 0 (unknown) if a shape of one cannot be inferred
 
 How an image becomes the input is nowhere in the graph: the preprocessing is unknown until somebody states it.
 """
@@ -28,8 +28,25 @@ _USUAL = 224  # pixels a side
 _CHANNELS = (1, 3)  # grey or colour
 _SMALL = 1024  # numbers of a constant that may be a shape; larger ones are weights, whose values decide no shape
 _WEIGHT_AT = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
-_PRODUCTS = frozenset({"Gemm", "MatMul", "MatMulInteger", "QLinearMatMul"})
+_PRODUCTS = frozenset({"Gemm", "MatMul", "MatMulInteger", "QLinearMatMul", "QGemm"})
+_INTEGERS = ("QLinear", "ConvInteger", "MatMulInteger", "DynamicQuantize", "QAttention", "QGemm")
+_FIRST, _BOTH = (0,), (0, 3)  # inputs that are tensors, not their scales
+_SHAPED_LIKE = {  # operators of ONNX Runtime -> one of ONNX whose output has the same shape, and what it is given
+    "QLinearAdd": ("Add", _BOTH),
+    "QLinearMul": ("Mul", _BOTH),
+    "QGemm": ("Gemm", _BOTH),
+    "QLinearAveragePool": ("AveragePool", _FIRST),
+    "QLinearGlobalAveragePool": ("GlobalAveragePool", _FIRST),
+    **dict.fromkeys(("QLinearLeakyRelu", "QLinearSigmoid", "QLinearSoftmax"), ("Identity", _FIRST)),
+}
 _FIRST_ONLY = frozenset({"QuantizeLinear", "DequantizeLinear", "Clip", "Pad", "Resize"})  # the rest are settings
+_PARAMETERS_AT = {  # weight and bias of operators whose inputs are scales and zero points too
+    "QLinearConv": (3, 8),
+    "QGemm": (3, 6),
+    "QLinearMatMul": (3,),
+    "ConvInteger": (1,),
+    "MatMulInteger": (1,),
+}
 _TELLS_SHAPES = 15  # opset
 _NORM_PARAMETERS = 3  # input, scale and shift; mean and variance follow
 _RESHAPES = frozenset({"Flatten", "Reshape", "Squeeze", "Identity", "Dropout"})
@@ -249,7 +266,7 @@ def inferred_values(model: Any, name: str) -> list[Any]:
     """
     onnx = require("onnx", "onnx")
     make, graph = onnx.helper.make_tensor_value_info, onnx.GraphProto(name="shapes")
-    graph.node.extend(model.graph.node)
+    graph.node.extend(_known_to_onnx(node) for node in model.graph.node)
     for tensor in model.graph.initializer:
         if math.prod(tensor.dims) <= _SMALL:
             graph.initializer.append(tensor)
@@ -271,6 +288,26 @@ def inferred_values(model: Any, name: str) -> list[Any]:
     return [*inferred.input, *inferred.value_info, *inferred.output]
 
 
+def _known_to_onnx(node: Any) -> Any:
+    """`node`, or one whose output has the same shape."""
+    if node.op_type not in _SHAPED_LIKE:
+        return node
+    like, inputs = _SHAPED_LIKE[node.op_type]
+    found = type(node)(op_type=like, input=[node.input[place] for place in inputs], output=node.output)
+    found.attribute.extend(node.attribute)
+    return found
+
+
+def is_on_integers(node: Any) -> bool:
+    """Whether its operator takes the place of Q/DQ pairs, which TensorRT does not know."""
+    return bool(node.op_type.startswith(_INTEGERS))
+
+
+def integer_operators(graph: Any) -> tuple[str, ...]:
+    """Those of `is_on_integers`, each once."""
+    return tuple(sorted({node.op_type for node in graph.node if is_on_integers(node)}))
+
+
 def _telling_shapes(model: Any) -> Any:
     """`model` at the first opset whose Shape tells inference its value; as it is where it is newer or cannot be."""
     onnx = require("onnx", "onnx")
@@ -283,7 +320,7 @@ def _telling_shapes(model: Any) -> Any:
 
 def _params(model: Any) -> int:
     types = require("onnx", "onnx").TensorProto
-    kinds = {types.FLOAT, types.FLOAT16, types.BFLOAT16, types.DOUBLE, types.INT8, types.UINT8}
+    kinds = {types.FLOAT, types.FLOAT16, types.BFLOAT16, types.DOUBLE, types.INT8, types.UINT8, types.INT32}
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant":
@@ -296,11 +333,14 @@ def _operands(node: Any) -> Sequence[str]:
     """The inputs a node computes with, its settings left out."""
     if node.op_type == "BatchNormalization":
         return list(node.input[:_NORM_PARAMETERS])
+    if node.op_type in _PARAMETERS_AT:
+        return [node.input[place] for place in _PARAMETERS_AT[node.op_type] if place < len(node.input)]
     return list(node.input[:1] if node.op_type in _FIRST_ONLY else node.input)
 
 
 def _macs(model: Any, shapes: dict[str, Shape]) -> int:
-    total = 0
+    """0 if a shape is unknown that it takes to say so."""
+    found = []
     for node in model.graph.node:
         if node.op_type in _WEIGHT_AT:
             weight = "".join(node.input[_WEIGHT_AT[node.op_type] :][:1])
@@ -309,5 +349,5 @@ def _macs(model: Any, shapes: dict[str, Shape]) -> int:
             reduced = shapes.get("".join(node.input[:1]), (0,))[-1:]
         else:
             continue
-        total += math.prod(shapes.get("".join(node.output[:1]), (0,))) * math.prod(reduced)
-    return total
+        found.append(math.prod(shapes.get("".join(node.output[:1]), (0,))) * math.prod(reduced))
+    return sum(found) if all(found) else 0

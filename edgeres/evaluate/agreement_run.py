@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from edgeres.data import dataset_for
 from edgeres.data.split import UNLABELLED
 from edgeres.evaluate.agreement import Agreement, Comparison, ScaledSimilarity, Side, Similarity, first_drift, kl_sum
 from edgeres.evaluate.closeness import Nearness, check_alike
+from edgeres.evaluate.stage import doubts_of_batch
 from edgeres.graph.blocks import blocks_in, end_of, made_of, module_of
 from edgeres.graph.plain import ends_in, last_softmax, plain
 from edgeres.graph.session import GraphSession
@@ -300,7 +302,7 @@ class _Tally:
             kl=self._kl / self._n if self._has_classes else None,
             modules=modules,
             drift=first_drift(modules),
-            notes=note,
+            notes=(*note, *chain(*(doubts_of_batch(model, config.batch) for model in self._models))),
             closeness=closeness,
         )
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from edgeres.core.artifacts import Model, model_from
+from edgeres.core.artifacts import Model, OnnxModel, model_from
 from edgeres.core.errors import InputError, few_of
 from edgeres.core.files import written
 from edgeres.core.input_options import InputOptions, as_in, with_input
@@ -82,6 +82,7 @@ def evaluate(
         recorder.warnings += doubts_of(guessed.predictions, dataset.classes)
     else:
         recorder.closeness.append(nearness_of(source, reference, dataset, dataset.val, **how)[0])
+    recorder.warnings += doubts_of_batch(source, config.batch)
     return recorder.finish(None)
 
 
@@ -197,6 +198,14 @@ def hits(logits: Logits, labels: NDArray[np.int64], k: int) -> int:
         return len(labels)
     best = np.argpartition(-logits, k - 1, axis=1)[:, :k]
     return int((best == labels[:, None]).any(1).sum())
+
+
+def doubts_of_batch(model: Model, batch: int) -> list[str]:
+    """A warning where an answer depends on the images beside it."""
+    if batch == 1 or not (isinstance(model, OnnxModel) and model.has_scales_of_its_batch):
+        return []
+    said = f"{model.path.name} takes its scales from each batch, here of {batch} images"
+    return [f"{said}: with --batch 1, as on a device that gets one at a time, it answers otherwise"]
 
 
 def doubts_of(predictions: NDArray[Any], classes: Sequence[str]) -> list[str]:

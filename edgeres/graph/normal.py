@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from edgeres.core.errors import InputError
+from edgeres.core.onnx_file import is_on_integers
 from edgeres.graph.draft import Draft, computed
 from edgeres.graph.opset import at_opset
 from edgeres.graph.view import QDQ, attribute
@@ -80,7 +81,7 @@ def _refuse_training(draft: Draft) -> None:
 
 def _check(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
-        if node.op_type in QDQ or node.op_type.startswith("QLinear"):
+        if node.op_type in QDQ or is_on_integers(node):
             raise InputError("the model is quantized already; use the float model it was made from")
     try:
         for tensor in model.graph.initializer:

@@ -190,7 +190,11 @@ def _facts_exhibit(facts: Facts) -> Exhibit:
     """`key:   value` of everything that is there; of a network of ours its cost, classes and modules last."""
     is_ours = "modules" in facts
     shown = {key: value for key, value in facts.items() if not (is_ours and key in _BELOW)}
-    lines = [f"{_key(key)}{_text_of(value, key)}" for key, value in shown.items() if value not in (None, {}, [], "")]
+    lines = [
+        f"{_key(key)}{_text_of(value, key)}"
+        for key, value in shown.items()
+        if value not in (None, {}, [], "") or key == "macs"
+    ]
     if is_ours and "params" in facts:
         cost = f"{facts['params']:,} parameters, {facts['macs']:,} MACs"
         lines.append(f"{_key('size')}{size(facts['size_bytes'])}, {cost}")
@@ -242,6 +246,8 @@ def _box(label: str) -> str:
 
 def _text_of(value: Any, key: str = "") -> str:
     """Plain words for nested data."""
+    if value is None:
+        return "unknown"
     if isinstance(value, dict):
         return ", ".join(f"{key} {_text_of(item)}" for key, item in value.items() if item is not None)
     joint = " <- " if key == "lineage" else ", "

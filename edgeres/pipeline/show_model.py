@@ -202,7 +202,11 @@ def _derived(model: OnnxModel) -> Facts:
     except InputError as err:
         return {"not_taken": str(err).removeprefix(f"{model.path} ")}
     facts = {"input_shape": list(spec.input_shape), **_outputs_of(spec), "params": cost.params}
-    return {**facts, "macs": cost.macs, "preprocess": "unknown: --mean and --std, or --like, where images are shown"}
+    return {
+        **facts,
+        "macs": cost.macs or None,
+        "preprocess": "unknown: --mean and --std, or --like, where images are shown",
+    }
 
 
 def _shape(value: Any) -> str:

@@ -161,7 +161,7 @@ def stage_change(
     same = a.sha256 == b.sha256 and not lost
     sizes = f"not compared, {' and '.join(lost)}" if lost else f"{size(a.size_bytes)} -> {size(b.size_bytes)}"
     lines = [f"file: {'identical' if same else sizes}"]
-    if a.macs != b.macs:
+    if a.macs != b.macs and a.macs and b.macs:
         lines.append(f"MACs: {count(a.macs)} -> {count(b.macs)} ({b.macs / a.macs:.3f}x)")
     if a.precision != b.precision:
         lines.append(f"precision: {a.precision} -> {b.precision}")

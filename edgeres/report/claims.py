@@ -237,7 +237,7 @@ def _points_claim(rows: Sequence[Row], end: Row) -> Claim | None:
 
 
 def _compute_claim(first: Row, end: Row) -> Claim | None:
-    if not first.macs or is_same(end.macs / first.macs):
+    if not (first.macs and end.macs) or is_same(end.macs / first.macs):
         return None
     dropped = len(set(end.dropped) - set(first.dropped))
     return Claim(

@@ -121,7 +121,7 @@ def cells(row: Row) -> dict[str, Lines]:
         "top1": _judged(row),
         "top5": (percent(row.accuracy.top5) if row.accuracy else "–",),
         "params": (count(row.params),),
-        "macs": (count(row.macs),),
+        "macs": (count(row.macs) if row.macs else "–",),
         "size": (size(row.size_bytes),),
         "latency": _latency(row),
         "first": changes_text(row.versus_first, against=at_first.versus if at_first else "", doubt=doubt),

@@ -21,7 +21,9 @@ class OrtRunner:
         self._literal = model.profile != FUSED_PROFILE if asked is None else asked
         self.batch = model.batch
         self.name = f"onnxruntime {self._ort.__version__} cpu"
-        if "int8" in model.precision:
+        if model.integer_operators:
+            self.name += " integer operators"
+        elif "int8" in model.precision:
             self.name += " literal Q/DQ" if self._literal else FUSED
 
     def __enter__(self) -> Self:

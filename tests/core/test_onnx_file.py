@@ -8,11 +8,15 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
 
+from edgeres.compile.config import CompileConfig
+from edgeres.compile.stage import compile_engine
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import InputError
 from edgeres.core.onnx_file import derived_card, external_files
 from edgeres.core.spec import FROM_ONNX
+from edgeres.evaluate.stage import EvalConfig, evaluate
 from edgeres.export.stage import ExportConfig, export
 
 
@@ -56,6 +60,59 @@ def test_scales_and_the_statistics_of_batch_norms_are_no_parameters(tmp_path):
     weights, bias, scale_and_shift = 2 * 27, 2, 4
     assert cost.params == weights + bias + scale_and_shift
     assert cost.macs == 8 * 8 * weights
+
+
+class Shown(CalibrationDataReader):
+    def __init__(self, name):
+        images = np.random.default_rng(0).standard_normal((4, 1, 1, 8, 8), np.float32)
+        self._feeds = iter([{name: image} for image in images])
+
+    def get_next(self):
+        return next(self._feeds, None)
+
+
+@pytest.fixture(params=["QOperator", "QOperator per channel", "dynamic"])
+def on_integers(request, onnx_of, tmp_path):
+    """(a float file, one that ONNX Runtime made of it, without Q/DQ pairs), neither with a card."""
+    model, files = onnx.load(onnx_of("resnet8").path), (tmp_path / "float.onnx", tmp_path / "integers.onnx")
+    del model.metadata_props[:]
+    onnx.save(model, files[0])
+    if request.param == "dynamic":
+        quantize_dynamic(*files)
+    else:
+        options = {"quant_format": QuantFormat.QOperator, "per_channel": request.param.endswith("channel")}
+        quantize_static(*files, Shown(model.graph.input[0].name), **options)
+    return tuple(map(OnnxModel, files))
+
+
+def test_a_file_on_integers_is_int8_and_of_the_same_cost(on_integers):
+    whole, integers = on_integers
+    assert (whole.precision, integers.precision) == ("fp32", "int8")
+    assert integers.card.cost == whole.card.cost
+    assert not whole.integer_operators
+
+
+def test_a_file_on_integers_is_refused_before_an_engine_is_built(on_integers, tmp_path):
+    with pytest.raises(InputError, match=r"computes with .*(QLinear|Integer).*, TensorRT reads Q/DQ pairs only: quant"):
+        compile_engine(on_integers[1], CompileConfig(runtime="tensorrt-rtx"), tmp_path / "out")
+
+
+def test_scales_of_a_batch_are_told(on_integers, tmp_path):
+    how = {"data": "digits", "images": 20, "mean": (0.5,), "std": (0.5,)}
+    for batch in (1, 20):
+        report = evaluate(on_integers[1], EvalConfig(**how, batch=batch), predictions=tmp_path / "e.npy")
+        told = [said for said in report.warnings if "takes its scales from each batch, here of 20 images" in said]
+        assert bool(told) == (batch > 1 and on_integers[1].has_scales_of_its_batch)
+        assert "literal" not in report.accuracy[0].runtime
+
+
+def test_macs_behind_an_operator_of_unknown_shape_are_unknown(tmp_path):
+    model = quantized_pair()
+    model.graph.node.insert(0, helper.make_node("Odd", ["x"], ["hidden"], domain="somebody"))
+    model.graph.node[2].input[0] = "hidden"
+    model.opset_import.append(helper.make_opsetid("somebody", 1))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, ("n", 2)))
+    assert derived_card(model, tmp_path / "x.onnx").cost.macs == 0
 
 
 @pytest.mark.parametrize("place", ["../secret.bin", "/etc/hostname"])

@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import sys
+from itertools import pairwise
 
 import pytest
 
@@ -13,6 +15,7 @@ from edgeres.core.stage import StageReport, write_report
 from edgeres.report.changes import OptionDifference, changes_between
 from edgeres.report.folder import run_folder_from
 from edgeres.report.rows import rows_from
+from edgeres.report.wording import cells
 
 from .conftest import FakeRun
 
@@ -80,6 +83,20 @@ def test_stages_are_matched_by_name_and_turn_and_accuracy_by_image(pair_of_runs)
     assert not any(" p = " in line for line in pruned.lines)  # the interval is the one statement of doubt
     assert any(line.startswith("MACs: ") for line in pruned.lines)
     assert "dropped: layer1.3 -> layer1.3, layer2.5" in pruned.lines
+
+
+def test_macs_that_nobody_knows_are_compared_with_none(tmp_path, monkeypatch):
+    runs = []
+    for name, macs in (("a", 1_000_000), ("b", 0), ("c", 1_000_000)):
+        monkeypatch.setattr(sys.modules[FakeRun.__module__], "MACS", macs)
+        (tmp_path / name).mkdir()
+        runs.append(FakeRun(tmp_path / name))
+        runs[-1].model("import", "model.onnx", 3000)
+    for a, b in pairwise(runs):
+        (found,) = changed([a, b]).results
+        assert not any(line.startswith("MACs") for line in found.lines)
+        (row,) = rows_from(b.path).rows
+        assert cells(row)["macs"] == ("–" if row.macs == 0 else "1.00 M",)
 
 
 def test_networks_are_held_against_their_like_in_whatever_order_they_were_made(tmp_path):

@@ -25,13 +25,12 @@ from collections.abc import Iterator
 import onnx
 
 from edgeres.core.artifacts import float_skips_of
-from edgeres.graph.view import GraphView
+from edgeres.core.onnx_file import is_on_integers
+from edgeres.graph.view import QDQ, GraphView
 from edgeres.quantize.lint.pairs import Finding, pair_findings, problems, target_findings
 from edgeres.quantize.lint.structure import structure_findings
 
 __all__ = ["Finding", "is_quantized", "lint", "problems"]
-
-_MARKS = ("QuantizeLinear", "DequantizeLinear", "QLinear", "ConvInteger", "MatMulInteger", "DynamicQuantize")
 
 
 def lint(model: onnx.ModelProto, *, target: str | None = None) -> tuple[Finding, ...]:
@@ -48,7 +47,7 @@ def lint(model: onnx.ModelProto, *, target: str | None = None) -> tuple[Finding,
 
 def is_quantized(model: onnx.ModelProto) -> bool:
     """Whether any node quantizes or works on integers."""
-    return any(node.op_type.startswith(_MARKS) for view in _views(model) for node in view.nodes)
+    return any(node.op_type in QDQ or is_on_integers(node) for view in _views(model) for node in view.nodes)
 
 
 def _views(

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 
+from edgeres.core.onnx_file import is_on_integers
 from edgeres.graph.blocks import Block, fusions_in
 from edgeres.graph.view import DQ, QDQ, WEIGHTED, GraphView, Q, name_of
 from edgeres.quantize.lint.pairs import TYPE, Finding, finding_at, integer_type
 from edgeres.quantize.placement import COMMUTING, is_average
 
-_OPERATOR_FORMAT = ("QLinear", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "QAttention", "QGemm")
 POOL, NUMBER = "pool", "number"
 POOL_REMEDY = "calibrate it and quantize it; --fix --data DATA takes its range from images"
 _FUSED = frozenset({"Relu", "BatchNormalization", "Clip", "LeakyRelu"})
@@ -26,7 +26,7 @@ def structure_findings(view: GraphView, float_skips: frozenset[str] = frozenset(
         if node.op_type not in QDQ or tensor == node.input[0]:  # a scale has a rule of its own
             yield finding_at(node, NUMBER, f"{tensor} holds NaN or infinity", "train again", fixable=False)
     for node in view.nodes:
-        if node.op_type.startswith(_OPERATOR_FORMAT):
+        if is_on_integers(node):
             remedy = "write Quantize/Dequantize pairs (ONNX Runtime: QuantFormat.QDQ)"
             yield finding_at(node, "operator", f"{node.op_type} is not understood by TensorRT", remedy, fixable=False)
         elif node.op_type in WEIGHTED and len(node.input) > 1:

@@ -146,9 +146,9 @@ def _say_turned(dataset: Dataset, *, exif: bool) -> None:
 def dataset_for(spec: ModelSpec, name: str, *, download: bool = False, seed: int = 0) -> Dataset:
     """The data set with labels numbered as in `spec`.
 
-    The same class names in another order are renumbered, names that look alike are one; a model without class names is
-    checked for their number only, images without labels for nothing. Raises InputError if number or names differ, or
-    how it is fed was never said.
+    Class names in another order, or not all of them, are renumbered, names that look alike are one; a model without
+    class names is checked for their number only, images without labels for nothing. Raises InputError if the number
+    differs, if a name is not known, or if how it is fed was never said.
     """
     if not spec.preprocess.is_known:
         raise InputError(f"{spec.variant} {_UNSAID}")
@@ -164,13 +164,13 @@ def dataset_for(spec: ModelSpec, name: str, *, download: bool = False, seed: int
                 f"{dataset.name} has label {labels - 1} and the model has {outputs} outputs, 0 to {outputs - 1}"
             )
         return replace(dataset, classes=spec.classes or tuple(map(str, range(spec.num_classes))))
-    if len(dataset.classes) != spec.num_classes:
+    if not spec.classes and len(dataset.classes) != spec.num_classes:
         raise InputError(
             f"{name} has {len(dataset.classes)} classes ({few_of(dataset.classes)}) and the model has"
-            f" {spec.num_classes} outputs; a network is judged by one output a class (of an embedding, say --task"
-            " embedding where it is imported)"
+            f" {spec.num_classes} outputs; a network is judged by one output a class: name all, import --labels FILE,"
+            " where some have no images (of an embedding, say --task embedding there)"
         )
-    if not spec.classes or spec.classes == dataset.classes:
+    if spec.classes in ((), dataset.classes):
         return dataset
     numbers = {plain_name(label): number for number, label in enumerate(spec.classes)}
     if missing := [label for label in dataset.classes if plain_name(label) not in numbers]:

@@ -61,6 +61,13 @@ def test_class_names_the_model_does_not_know_are_named() -> None:
         dataset_for(spec_with((*"123456789", "zero")), "digits")
 
 
+def test_classes_may_have_no_images() -> None:
+    classes = (*"98765", "ten", *"43210")
+    plain, found = dataset_from("digits"), dataset_for(spec_with(classes, num_classes=11), "digits")
+    assert found.classes == classes
+    assert [classes[label] for label in found.val.labels] == [plain.classes[label] for label in plain.val.labels]
+
+
 def test_names_that_look_alike_are_one() -> None:
     classes = ("\ufeff0", "1\u200b", *"23456789")
     found = dataset_for(spec_with(classes), "digits")

@@ -128,7 +128,7 @@ def _check_once(ctx: click.Context, words: Sequence[str]) -> None:
 class LazyGroup(TableGroup):
     """Commands are imported when they are called."""
 
-    table: Mapping[str, str] = {"run": _TEXTS["run"], **STAGE_COMMANDS, **_TEXTS}
+    table: Mapping[str, str] = {"run": _TEXTS["run"], **_TEXTS}
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """The command, imported now; its help ends with the page of the manual."""

@@ -249,10 +249,10 @@ def choice_notes(chooser: Chooser, found: Searched, config: ChoiceConfig) -> lis
         score = config.ranks_by if distance.measure == "kl" else distance.name
         return f"{score} {one.score:.4g}, {lost} points lost"
 
-    together, alone = f"chosen together: {cost(found.best)} {on}", found.independent
+    chosen, alone = f"chosen together: {cost(found.best)} {on}", found.independent
     said = [f"decided by the {distance.name}: {distance.why}"] if distance.why else []
     said += kept_notes(chooser.spec)
     said += [OWN_GUESSES] if chooser.counts_own_guesses else []
     if {*alone.dropped} == {*found.best.dropped}:
-        return [f"{together}; ranked one by one the set is the same", *said]
-    return [together, f"ranked one by one: {cost(alone)} ({', '.join(alone.dropped)})", *said]
+        return [f"{chosen}; ranked one by one the set is the same", *said]
+    return [chosen, f"ranked one by one: {cost(alone)} ({', '.join(alone.dropped)})", *said]

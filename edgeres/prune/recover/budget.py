@@ -59,7 +59,7 @@ class Budget:
         if self.config.budget_s is None:
             return self.most
         if not self.config.trains:
-            self.hold(ahead_s)
+            self.check_time(ahead_s)
             return self.most
         used_s = time.perf_counter() - self.begun_s + ahead_s + (LOOKS + 1) * look_s
         left_share = 1 - _SPARE_SHARE - solving
@@ -75,7 +75,7 @@ class Budget:
             f" {LOOKS + 1} looks at held-out images); {FEWEST_STEPS} steps need at least {least}"
         )
 
-    def hold(self, ahead_s: float) -> None:
+    def check_time(self, ahead_s: float) -> None:
         """Raises BudgetTooShort if what is `ahead_s`, beside what was done, is more than the budget."""
         needed_s = time.perf_counter() - self.begun_s + ahead_s
         if self.config.budget_s is not None and needed_s > self.config.budget_s:

@@ -210,8 +210,8 @@ def reestimate_batch_norms(network: Network, batches: Iterable[Tensor], *, keep:
         norm.eval()
 
 
-def even_batches(split: Split, spec: ModelSpec, *, most: int = BATCH) -> Iterator[Tensor]:
+def even_batches(split: Split, spec: ModelSpec) -> Iterator[Tensor]:
     """All images of `split` in batches of about the same size, so that none weighs more in an average."""
-    size = -(-len(split) // -(-len(split) // spec.at_once(most)))
+    size = -(-len(split) // -(-len(split) // spec.at_once(BATCH)))
     for images, _ in split.batches(spec, size):
         yield torch.from_numpy(images).to(memory_format=torch.channels_last)

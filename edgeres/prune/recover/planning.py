@@ -167,7 +167,7 @@ class Job:
         return torch.zeros(1, *self.source.spec.input_shape)
 
 
-def started(job: Job, out_dir: Path) -> tuple[Network, Planned]:
+def prepared(job: Job, out_dir: Path) -> tuple[Network, Planned]:
     """The network to train and the plan in `out_dir`, made there by the main process if they are not there yet.
 
     Solving is for all processes. Raises InputError if the budget is too short.
@@ -199,25 +199,25 @@ def started(job: Job, out_dir: Path) -> tuple[Network, Planned]:
 
 
 def clear_start(out_dir: Path) -> None:
-    """Removes what `started` left there."""
+    """Removes what `prepared` left there."""
     for name in (_START_NAME, _PLAN_NAME):
         (out_dir / name).unlink(missing_ok=True)
 
 
 def _begun(job: Job) -> _Begun:
     """The network after bn, its pace and its figures."""
-    network, pace = foreseen(job)
+    network, pace = timed_network(job)
     figures: dict[str, float] = {}
     if job.score is not None:
         figures["held_out_first"], pace = _looked(network, job, pace)
     if "bn" in job.config.method:
-        _hold(job, pace, looks=1 + ("solve" in job.config.method))
+        _check_time(job, pace, looks=1 + ("solve" in job.config.method))
         images = (x.to(job.device) for x in even_batches(job.learn, job.source.spec))
         reestimate_batch_norms(network, images, keep=job.shared[1])
         if job.score is not None:
             figures["held_out_bn"], pace = _looked(network, job, pace)
     if "solve" in job.config.method:
-        _hold(job, pace, looks=1)
+        _check_time(job, pace, looks=1)
     return _Begun(weights_of(network), pace, figures)
 
 
@@ -231,7 +231,7 @@ def _solved(network: Network, job: Job) -> Solved:
     late = job.config.course.out_of_time if job.config.course else ()
     found = solve(network, job.teaching, material, until_s=until_s, late=late)
     if found.out_of_time and not (late or job.config.trains or found.refitted):
-        job.budget.hold(job.config.budget_s or 0.0)
+        job.budget.check_time(job.config.budget_s or 0.0)
     return found
 
 
@@ -258,7 +258,7 @@ def _planned(network: Network, job: Job, begun: _Begun, solved: Solved | None) -
     )
 
 
-def foreseen(job: Job) -> tuple[Network, ImageTime]:
+def timed_network(job: Job) -> tuple[Network, ImageTime]:
     """The network as it came, and the least that images will take.
 
     Raises InputError if the budget is too short even for that.
@@ -269,7 +269,7 @@ def foreseen(job: Job) -> tuple[Network, ImageTime]:
     limit_s = _TRIAL_SHARE * job.config.budget_s
     found = pace_of(network, job.judged_on or job.learn, job.source.spec, limit_s=limit_s)
     pace = ImageTime(_AT_LEAST * found.read_s, _AT_LEAST * found.see_s)
-    _hold(job, pace, looks=2 + len(WITHOUT_STEPS & {*job.config.method}), unread=len(job.judged_on or ()))
+    _check_time(job, pace, looks=2 + len(WITHOUT_STEPS & {*job.config.method}), unread=len(job.judged_on or ()))
     return network, pace
 
 
@@ -282,7 +282,7 @@ def _looked(network: Network, job: Job, pace: ImageTime) -> tuple[float, ImageTi
     return score, ImageTime(pace.read_s, (time.perf_counter() - begun_s) / len(job.judged_on))
 
 
-def _hold(job: Job, pace: ImageTime, *, looks: int, unread: int = 0) -> None:
+def _check_time(job: Job, pace: ImageTime, *, looks: int, unread: int = 0) -> None:
     """Raises InputError if the budget is too short for what is to come, `looks` of it before the first step.
 
     A step takes no less than seeing its images once; solving may take its share. `unread`: held-out images that are

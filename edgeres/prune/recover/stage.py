@@ -29,7 +29,7 @@ from edgeres.core.stage import Recorder, StageResult
 from edgeres.data import Split, dataset_for
 from edgeres.models.weights import save_checkpoint
 from edgeres.prune.config import FEWEST_TO_RECOVER_ON, RecoverConfig
-from edgeres.prune.recover.planning import Job, Planned, clear_start, foreseen, started
+from edgeres.prune.recover.planning import Job, Planned, clear_start, prepared, timed_network
 from edgeres.train.loop import Fitted, Training, fit
 from edgeres.train.schedule import Plan
 from edgeres.train.state import clear_state
@@ -93,7 +93,7 @@ def recovered(
     started_s = time.perf_counter()
     begun_s = started_s - spent_s
     job = _job(source, teacher, config if course is None else config.model_copy(update={"budget": None}), begun_s)
-    network, planned = started(job, out_dir)
+    network, planned = prepared(job, out_dir)
     fitted = None
     if planned.steps:
         until_s = None if job.config.budget_s is None else job.begun_s + job.config.budget_s
@@ -114,7 +114,7 @@ def check_budget(whole: Checkpoint, config: RecoverConfig) -> None:
     The network to be cut stands for what is left of it, which its own time at least is taken for half of.
     """
     if config.budget is not None:
-        foreseen(_job(whole, whole, config, time.perf_counter()))
+        timed_network(_job(whole, whole, config, time.perf_counter()))
 
 
 def _job(source: Checkpoint, teacher: Checkpoint | None, config: RecoverConfig, begun_s: float) -> Job:

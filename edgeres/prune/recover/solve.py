@@ -24,13 +24,14 @@ from dataclasses import dataclass
 from functools import partial
 from io import BufferedRandom
 from operator import lt
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from edgeres.core.config import Record
+from edgeres.core.errors import InputError
 from edgeres.core.processes import agreed, count, own, summed
 from edgeres.core.progress import bar
 from edgeres.core.spec import ModelSpec
@@ -140,11 +141,19 @@ class Waiting:
         for one, order in zip(live_in(x), self._orders, strict=True):
             dense.append(one.permute(order).contiguous().cpu())  # as it lies in memory
         self._like = [(one.shape, one.dtype) for one in dense]
+        try:
+            self._write(dense)
+        except OSError as err:
+            where = f"{gettempdir()}, where solve keeps what waits (TMPDIR names another folder)"
+            raise InputError(f"cannot write to {where}: {err.strerror}") from err
+
+    def _write(self, dense: Sequence[Tensor]) -> None:
         if (size := sum(one.nbytes for one in dense)) > self._room:
             self._start, self._room = self._file.seek(0, os.SEEK_END), size
         self._file.seek(self._start)
         for one in dense:
             self._file.write(one.numpy().data)
+        self._file.flush()
 
     def get(self) -> Tensor:
         """What `put` got last."""

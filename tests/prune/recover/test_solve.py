@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import weakref
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count, cycle
+from pathlib import Path
 from tempfile import TemporaryFile
 
 import numpy as np
@@ -466,6 +468,15 @@ def test_what_waits_is_given_back_as_it_was(data):
                 for a, b in zip(live_in(found), live_in(x), strict=True):
                     assert torch.equal(a, b)
                     assert order_of(a) == order_of(b)
+
+
+def test_a_full_disk_is_named_with_what_to_do():
+    with Path("/dev/full").open("rb+") as full:
+        place = Waiting(full)
+        with pytest.raises(InputError, match=r"TMPDIR names another folder\): No space left"):
+            place.put(torch.zeros(9))
+        with suppress(OSError):
+            full.close()
 
 
 def order_of(x):

@@ -166,7 +166,7 @@ def test_the_json_says_what_each_check_did(tool, tmp_path, monkeypatch, capsys):
 @pytest.mark.exhaustive
 def test_all_that_needs_no_gpu_works(tool, tmp_path):
     out = tmp_path / "found.json"
-    words = ("--dry-run", "--work", str(tmp_path / "work"), "--out", str(out))
+    words = ("--dry-run", "--minutes", "60", "--work", str(tmp_path / "work"), "--out", str(out))
     done = subprocess.run([sys.executable, str(TOOL), *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found = {row["name"]: (row["outcome"], row.get("reason")) for row in json.loads(out.read_text())["checks"]}

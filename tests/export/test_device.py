@@ -230,8 +230,8 @@ def test_a_file_quantized_for_a_cpu_has_no_tensorrt_program(tmp_path):
 
 def test_the_page_shows_the_constants_of_the_demo(tmp_path):
     page = (files("edgeres") / "help" / "device.md").read_text(encoding="utf-8")
-    demo = PREPROCESS.model_dump(include={"mean", "std"})
-    model = model_in(tmp_path, demo, shape=(1, 8, 8), classes=tuple("0123456789"))
+    demo = {**PREPROCESS.model_dump(include={"mean", "std"}), "resize": 18}
+    model = model_in(tmp_path, demo, shape=(1, 16, 16), classes=tuple("0123456789"))
     shown = re.findall(r"^    ([A-Z]+ = .*)$", page, re.MULTILINE)
     assert shown
     assert "\n".join(shown) in program_for(model, "python")

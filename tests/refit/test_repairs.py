@@ -111,14 +111,14 @@ def test_what_is_kept_is_bounded_and_made_again(network, fitted_on, monkeypatch)
 
 def test_a_choice_gives_back_the_memory_of_activations_before_the_recovery(checkpoint, tmp_path, monkeypatch):
     known, left = [], []
-    offer, started = BatchCache.offer, recover_stage.started
+    offer, prepared = BatchCache.offer, recover_stage.prepared
     monkeypatch.setattr(BatchCache, "offer", lambda self, key, x: (known.append(self), offer(self, key, x))[1])
 
     def begun(job, out_dir):
         left.extend(cache.size for cache in known)
-        return started(job, out_dir)
+        return prepared(job, out_dir)
 
-    monkeypatch.setattr(recover_stage, "started", begun)
+    monkeypatch.setattr(recover_stage, "prepared", begun)
     prune(checkpoint, PruneConfig(drop=2, data="digits", images=100, recover=("solve",)), tmp_path / "out")
     assert len({id(cache) for cache in known}) > 2  # of what is judged, and of what is repaired
     assert left

@@ -13,7 +13,7 @@ from edgeres.compile.config import HARDWARE, BuildJob, Built, CompileConfig, gra
 from edgeres.compile.isolated import build_apart, inspected, layer_counts
 from edgeres.compile.layers import layers_path
 from edgeres.core.artifacts import Engine, OnnxModel
-from edgeres.core.errors import DeviceError, InputError, MissingDependency, StageError, few_of
+from edgeres.core.errors import DeviceError, InputError, MissingDependency, StageError
 from edgeres.core.files import sha256_of, write_text, written
 from edgeres.core.lineage import advised, check_for_tensorrt, source_of
 from edgeres.core.safe_text import typed
@@ -130,11 +130,6 @@ def compile_engine(source: OnnxModel, config: CompileConfig, out_dir: Path) -> S
 def _check_source(source: OnnxModel, config: CompileConfig) -> None:
     _ = source.card  # refused now rather than after the build
     check_for_tensorrt(source)
-    if source.integer_operators:
-        raise InputError(
-            f"{source.path} computes with {few_of(source.integer_operators, 3)}, TensorRT reads Q/DQ pairs only:"
-            f" quantize the float network, {advised('edgeres quantize', source_of(source.path) or 'FLOAT.onnx')}"
-        )
     config.check_batch(source)
     quantized = "int8" in source.precision
     if config.runtime == "torch-tensorrt" and quantized:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from edgeres.core.artifacts import FOR_A_CPU, FUSED_PROFILE, Checkpoint, Model, OnnxModel, model_from
 from edgeres.core.config import record_from_json
-from edgeres.core.errors import EdgeresError, InputError
+from edgeres.core.errors import EdgeresError, InputError, few_of
 from edgeres.core.runs import WITH_DATA, Run, run_holding
 from edgeres.core.safe_text import short, typed
 from edgeres.core.stage import REPORT_SUFFIX, StageReport
@@ -134,9 +134,14 @@ def for_a_cpu(model: OnnxModel) -> str:
 
 
 def check_for_tensorrt(model: OnnxModel) -> None:
-    """Raises InputError for a file whose pairs were placed for a CPU."""
+    """Raises InputError for a file whose pairs were placed for a CPU, and for one on integers, without pairs."""
     if said := for_a_cpu(model):
         raise InputError(f"{model.path} was {said}")
+    if model.integer_operators:
+        raise InputError(
+            f"{model.path} computes with {few_of(model.integer_operators, 3)}, TensorRT reads Q/DQ pairs only:"
+            f" quantize the float network, {advised('edgeres quantize', source_of(model.path) or 'FLOAT.onnx')}"
+        )
 
 
 def _named(path: Path, sha256: str) -> str:

@@ -28,13 +28,16 @@ _USUAL = 224  # pixels a side
 _CHANNELS = (1, 3)  # grey or colour
 _SMALL = 1024  # numbers of a constant that may be a shape; larger ones are weights, whose values decide no shape
 _WEIGHT_AT = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
-_PRODUCTS = frozenset({"Gemm", "MatMul", "MatMulInteger", "QLinearMatMul", "QGemm"})
+_PRODUCTS = frozenset(
+    {"Gemm", "MatMul", "MatMulInteger", "QLinearMatMul", "QGemm", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"}
+)
 _INTEGERS = ("QLinear", "ConvInteger", "MatMulInteger", "DynamicQuantize", "QAttention", "QGemm")
 _FIRST, _BOTH = (0,), (0, 3)  # inputs that are tensors, not their scales
 _SHAPED_LIKE = {  # operators of ONNX Runtime -> one of ONNX whose output has the same shape, and what it is given
     "QLinearAdd": ("Add", _BOTH),
     "QLinearMul": ("Mul", _BOTH),
     "QGemm": ("Gemm", _BOTH),
+    **dict.fromkeys(("DynamicQuantizeMatMul", "MatMulIntegerToFloat"), ("MatMul", (0, 1))),
     "QLinearAveragePool": ("AveragePool", _FIRST),
     "QLinearGlobalAveragePool": ("GlobalAveragePool", _FIRST),
     **dict.fromkeys(("QLinearLeakyRelu", "QLinearSigmoid", "QLinearSoftmax"), ("Identity", _FIRST)),
@@ -46,6 +49,8 @@ _PARAMETERS_AT = {  # weight and bias of operators whose inputs are scales and z
     "QLinearMatMul": (3,),
     "ConvInteger": (1,),
     "MatMulInteger": (1,),
+    "MatMulIntegerToFloat": (1, 6),
+    "DynamicQuantizeMatMul": (1, 4),
 }
 _TELLS_SHAPES = 15  # opset
 _NORM_PARAMETERS = 3  # input, scale and shift; mean and variance follow

@@ -202,7 +202,9 @@ def hits(logits: Logits, labels: NDArray[np.int64], k: int) -> int:
 
 def doubts_of_batch(model: Model, batch: int) -> list[str]:
     """A warning where an answer depends on the images beside it."""
-    if batch == 1 or not (isinstance(model, OnnxModel) and model.has_scales_of_its_batch):
+    if not (isinstance(model, OnnxModel) and model.has_scales_of_its_batch):
+        return []
+    if (batch := model.batch or batch) == 1:
         return []
     said = f"{model.path.name} takes its scales from each batch, here of {batch} images"
     return [f"{said}: with --batch 1, as on a device that gets one at a time, it answers otherwise"]

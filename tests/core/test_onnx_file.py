@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
@@ -16,7 +17,7 @@ from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import InputError
 from edgeres.core.onnx_file import derived_card, external_files
 from edgeres.core.spec import FROM_ONNX
-from edgeres.evaluate.stage import EvalConfig, evaluate
+from edgeres.evaluate.stage import EvalConfig, doubts_of_batch, evaluate
 from edgeres.export.stage import ExportConfig, export
 
 
@@ -74,7 +75,10 @@ class Shown(CalibrationDataReader):
 @pytest.fixture(params=["QOperator", "QOperator per channel", "dynamic"])
 def on_integers(request, onnx_of, tmp_path):
     """(a float file, one that ONNX Runtime made of it, without Q/DQ pairs), neither with a card."""
-    model, files = onnx.load(onnx_of("resnet8").path), (tmp_path / "float.onnx", tmp_path / "integers.onnx")
+    model, files = (
+        onnx.load(onnx_of("resnet8", dynamic=True).path),
+        (tmp_path / "float.onnx", tmp_path / "integers.onnx"),
+    )
     del model.metadata_props[:]
     onnx.save(model, files[0])
     if request.param == "dynamic":
@@ -95,6 +99,22 @@ def test_a_file_on_integers_is_int8_and_of_the_same_cost(on_integers):
 def test_a_file_on_integers_is_refused_before_an_engine_is_built(on_integers, tmp_path):
     with pytest.raises(InputError, match=r"computes with .*(QLinear|Integer).*, TensorRT reads Q/DQ pairs only: quant"):
         compile_engine(on_integers[1], CompileConfig(runtime="tensorrt-rtx"), tmp_path / "out")
+
+
+def test_a_fixed_batch_is_the_one_that_is_told(onnx_of, tmp_path):
+    quantize_dynamic(onnx_of("resnet8").path, tmp_path / "one.onnx")
+    model = OnnxModel(tmp_path / "one.onnx")
+    assert (model.batch, model.has_scales_of_its_batch) == (1, True)
+    assert not doubts_of_batch(model, 250)
+
+
+def test_what_onnx_runtime_fuses_of_a_dynamic_file_is_counted(on_integers, tmp_path):
+    whole, integers = on_integers
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "fused.onnx")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    onnxruntime.InferenceSession(integers.path, options, providers=["CPUExecutionProvider"])
+    assert OnnxModel(tmp_path / "fused.onnx").card.cost.macs in (0, whole.card.cost.macs)
 
 
 def test_scales_of_a_batch_are_told(on_integers, tmp_path):

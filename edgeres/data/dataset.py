@@ -25,7 +25,7 @@ from edgeres.core.errors import InputError, did_you_mean, few_of
 from edgeres.core.names import DATA_NAMES, FILES_OF_DATA, canonical_data_name, plain_name, resolve, result_of, with_code
 from edgeres.core.spec import ModelSpec, Preprocess
 from edgeres.data.pixels import FileSource
-from edgeres.data.split import UNLABELLED, Split
+from edgeres.data.split import UNLABELLED, Split, say_once
 from edgeres.data.tree import FilesBelow
 
 DATASETS = {
@@ -178,6 +178,8 @@ def dataset_for(spec: ModelSpec, name: str, *, download: bool = False, seed: int
             f"{name} has classes the model does not know: {few_of(missing)} (it has {few_of(spec.classes)})"
         )
     new = np.asarray([numbers[plain_name(label)] for label in dataset.classes])
+    if absent := [label for number, label in enumerate(spec.classes) if number not in new]:
+        say_once(f"{name} has no images of {few_of(absent)}, which the network knows")
     train, val = (replace(split, labels=new[split.labels]) for split in (dataset.train, dataset.val))
     return replace(dataset, classes=spec.classes, train=train, val=val)
 

@@ -173,12 +173,12 @@ def drawn_apart(whole: Split, classes: Sequence[str], seed: int, where: str) -> 
         chosen = draws < VAL_FRACTION
         chosen[draws.argmin()], chosen[draws.argmax()] = True, False
         held_out[places[chosen]] = True
-    _say_once(f"{where} names no splits: {held_out.sum():,} of its {len(whole):,} images are val, drawn by their names")
+    say_once(f"{where} names no splits: {held_out.sum():,} of its {len(whole):,} images are val, drawn by their names")
     return whole.subset(np.flatnonzero(~held_out)), whole.subset(np.flatnonzero(held_out)).named("val")
 
 
 @cache
-def _say_once(line: str) -> None:
+def say_once(line: str) -> None:
     """What every look at the data set would say again."""
     _log.info("%s", line)
 

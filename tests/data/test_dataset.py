@@ -61,9 +61,11 @@ def test_class_names_the_model_does_not_know_are_named() -> None:
         dataset_for(spec_with((*"123456789", "zero")), "digits")
 
 
-def test_classes_may_have_no_images() -> None:
+def test_classes_may_have_no_images_which_is_said(caplog) -> None:
     classes = (*"98765", "ten", *"43210")
-    plain, found = dataset_from("digits"), dataset_for(spec_with(classes, num_classes=11), "digits")
+    with caplog.at_level("INFO", "edgeres"):
+        plain, found = dataset_from("digits"), dataset_for(spec_with(classes, num_classes=11), "digits")
+    assert "digits has no images of ten, which the network knows" in caplog.messages
     assert found.classes == classes
     assert [classes[label] for label in found.val.labels] == [plain.classes[label] for label in plain.val.labels]
 

@@ -32,16 +32,6 @@ _PRODUCTS = frozenset(
     {"Gemm", "MatMul", "MatMulInteger", "QLinearMatMul", "QGemm", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"}
 )
 _INTEGERS = ("QLinear", "ConvInteger", "MatMulInteger", "DynamicQuantize", "QAttention", "QGemm")
-_FIRST, _BOTH = (0,), (0, 3)  # inputs that are tensors, not their scales
-_SHAPED_LIKE = {  # operators of ONNX Runtime -> one of ONNX whose output has the same shape, and what it is given
-    "QLinearAdd": ("Add", _BOTH),
-    "QLinearMul": ("Mul", _BOTH),
-    "QGemm": ("Gemm", _BOTH),
-    **dict.fromkeys(("DynamicQuantizeMatMul", "MatMulIntegerToFloat"), ("MatMul", (0, 1))),
-    "QLinearAveragePool": ("AveragePool", _FIRST),
-    "QLinearGlobalAveragePool": ("GlobalAveragePool", _FIRST),
-    **dict.fromkeys(("QLinearLeakyRelu", "QLinearSigmoid", "QLinearSoftmax"), ("Identity", _FIRST)),
-}
 _FIRST_ONLY = frozenset({"QuantizeLinear", "DequantizeLinear", "Clip", "Pad", "Resize"})  # the rest are settings
 _PARAMETERS_AT = {  # weight and bias of operators whose inputs are scales and zero points too
     "QLinearConv": (3, 8),
@@ -271,7 +261,7 @@ def inferred_values(model: Any, name: str) -> list[Any]:
     """
     onnx = require("onnx", "onnx")
     make, graph = onnx.helper.make_tensor_value_info, onnx.GraphProto(name="shapes")
-    graph.node.extend(_known_to_onnx(node) for node in model.graph.node)
+    graph.node.extend(model.graph.node)
     for tensor in model.graph.initializer:
         if math.prod(tensor.dims) <= _SMALL:
             graph.initializer.append(tensor)
@@ -291,16 +281,6 @@ def inferred_values(model: Any, name: str) -> list[Any]:
     except (RuntimeError, onnx.shape_inference.InferenceError) as err:
         raise InputError(f"{name} is no sound graph: {reason_of(err)}") from err
     return [*inferred.input, *inferred.value_info, *inferred.output]
-
-
-def _known_to_onnx(node: Any) -> Any:
-    """`node`, or one whose output has the same shape."""
-    if node.op_type not in _SHAPED_LIKE:
-        return node
-    like, inputs = _SHAPED_LIKE[node.op_type]
-    found = type(node)(op_type=like, input=[node.input[place] for place in inputs], output=node.output)
-    found.attribute.extend(node.attribute)
-    return found
 
 
 def is_on_integers(node: Any) -> bool:
@@ -325,13 +305,17 @@ def _telling_shapes(model: Any) -> Any:
 
 def _params(model: Any) -> int:
     types = require("onnx", "onnx").TensorProto
-    kinds = {types.FLOAT, types.FLOAT16, types.BFLOAT16, types.DOUBLE, types.INT8, types.UINT8, types.INT32}
+    kinds = {types.FLOAT, types.FLOAT16, types.BFLOAT16, types.DOUBLE, types.INT8, types.UINT8}
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    counted = dict[str, int]()
     for node in model.graph.node:
         if node.op_type == "Constant":
             tensors.update((node.output[0], entry.t) for entry in node.attribute if entry.name == "value")
-    counted = {name: tensors[name] for node in model.graph.node for name in _operands(node) if name in tensors}
-    return sum(math.prod(one.dims) for one in counted.values() if one.data_type in kinds and one.dims)
+        is_quantized = node.op_type == "DequantizeLinear" or node.op_type in _PARAMETERS_AT  # whose biases are INT32
+        for name, one in ((name, tensors[name]) for name in _operands(node) if name in tensors):
+            if one.dims and (one.data_type in kinds or (is_quantized and one.data_type == types.INT32)):
+                counted[name] = math.prod(one.dims)
+    return sum(counted.values())
 
 
 def _operands(node: Any) -> Sequence[str]:

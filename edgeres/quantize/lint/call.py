@@ -141,7 +141,7 @@ def lint_call(path: Path, config: LintConfig, build: Build) -> LintReport:
     fixable = [one for one in report.source.findings if one.fixable or (one.rule == POOL and config.data is not None)]
     if not config.fix or not fixable:
         return report
-    for broken in (one for one in report.source.findings if one.rule == NUMBER):
+    if broken := next((one for one in report.source.findings if one.rule == NUMBER), None):
         raise InputError(f"{path}: {broken.node}: {broken.reason}: no repair can be held against it; {broken.remedy}")
     out = config.out or path.with_name(f"{path.stem}.fixed.onnx")
     if out.resolve() == path.resolve():

@@ -14,7 +14,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from edgeres.core.distances import difference_of, split
 from edgeres.core.spec import ModelSpec
 
+N = TypeVar("N", bound=nn.Module)
+_LEAST_IN = 8  # channels that oneDNN's kernel for AVX2 takes at once
 ROUNDINGS = 4  # that two programs may be apart by which sum in another order: each is about one from the exact outputs
 
 
@@ -37,6 +39,26 @@ class Parts:
     after: Sequence[nn.Module]
     enter: Callable[[Any], Tensor] = lambda x: x
     leave: Callable[[Any, Tensor], Any] = lambda _, y: y
+
+
+def in_fast_layout(network: N) -> N:
+    """Channels last, which is the faster layout, but for what oneDNN would write past its memory in.
+
+    That is the gradient of the weights of a strided 1x1 convolution with fewer than 8 channels in, on CPUs with AVX2
+    and without AVX-512: the heap is damaged or the gradient wrong. Source: github.com/uxlfoundation/oneDNN/issues/6035;
+    so it is in torch 2.14.1.
+    """
+    network.to(memory_format=torch.channels_last)
+    for layer in network.modules():
+        is_strided = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) != layer.stride
+        if isinstance(layer, nn.Conv2d) and is_strided and layer.weight.shape[1] < _LEAST_IN:
+            layer.weight.data = _channels_first(layer.weight.data)
+            layer.register_forward_pre_hook(lambda _, inputs: _channels_first(inputs[0]))
+    return network
+
+
+def _channels_first(x: Tensor) -> Tensor:
+    return x.clone(memory_format=torch.contiguous_format)  # `contiguous` leaves the strides of sides of 1 as they are
 
 
 def live_in(x: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:

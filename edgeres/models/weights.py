@@ -31,7 +31,7 @@ from edgeres.core.files import write_bytes
 from edgeres.core.spec import TRACED, Card, Cost, ModelSpec
 from edgeres.models import network_from
 from edgeres.models.contents import why_unreadable
-from edgeres.models.network import Network, PadShortcut
+from edgeres.models.network import Network, PadShortcut, in_fast_layout
 from edgeres.models.weighted_layers import Operation
 
 Weights = dict[str, Tensor]
@@ -181,7 +181,7 @@ def load_folded(checkpoint: Checkpoint) -> Network:
     """
     network = load_network(checkpoint)
     fold_batch_norms(network)
-    return network.to(memory_format=torch.channels_last)
+    return in_fast_layout(network)
 
 
 def fold_batch_norms(network: Network) -> list[str]:

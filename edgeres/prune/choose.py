@@ -27,7 +27,7 @@ from edgeres.data.split import OWN_GUESSES
 from edgeres.evaluate.distance import Distance, distance_for
 from edgeres.evaluate.sums import Batch, reference_batches
 from edgeres.models import check_module_names, modules_of
-from edgeres.models.network import Network
+from edgeres.models.network import Network, in_fast_layout
 from edgeres.models.weights import load_folded, load_network
 from edgeres.prune.config import AFTER_REPAIRS, OF_THE_RESULT, ChoiceConfig
 from edgeres.prune.measured import MeasuredEvaluator, journal_in, with_batch_statistics
@@ -142,7 +142,7 @@ class Chooser:
         """The network whose modules are left out; the whole one stays the reference."""
         if self._config.ranks_by != "adaptive":
             return self._network
-        return with_batch_statistics(load_network(self._source)).to(memory_format=torch.channels_last)
+        return in_fast_layout(with_batch_statistics(load_network(self._source)))
 
     @cached_property
     def _batches(self) -> list[Batch]:

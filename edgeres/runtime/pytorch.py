@@ -63,9 +63,10 @@ class TorchRunner:
 
 def _loaded(model: Checkpoint | OnnxModel) -> nn.Module:
     if isinstance(model, Checkpoint):
+        from edgeres.models.network import in_fast_layout
         from edgeres.models.weights import load_network
 
-        return load_network(model).to(memory_format=torch.channels_last)
+        return in_fast_layout(load_network(model))
     from edgeres.graph.execute import GraphNetwork
     from edgeres.graph.plain import plain
 

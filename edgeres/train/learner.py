@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from edgeres.core.processes import summed
-from edgeres.models.network import Network
+from edgeres.models.network import Network, in_fast_layout
 from edgeres.train.config import LoopConfig
 from edgeres.train.objectives import Objective, optimizer_for
 
@@ -45,8 +45,8 @@ class Learner:
     ) -> None:
         self.accelerator, self._clip_norm = accelerator, config.clip_norm
         self.processes = accelerator.num_processes if is_shared else 1
-        network.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.network, optimizer = network, optimizer_for(network, config, refines=refines)
+        self.network = in_fast_layout(network.to(accelerator.device))
+        optimizer = optimizer_for(network, config, refines=refines)
         self._average: AveragedModel | None = averaged_model(network, config.ema) if config.ema else None
         self._loss = accelerator.prepare_model(LossModule(network, objective), evaluation_mode=not is_shared)
         self._optimizer = accelerator.prepare_optimizer(optimizer)

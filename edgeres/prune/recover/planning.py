@@ -30,7 +30,7 @@ from edgeres.core.records.recovery import WITHOUT_STEPS
 from edgeres.core.resuming import Kept
 from edgeres.data import Split, data_fingerprint
 from edgeres.models import modules_of
-from edgeres.models.network import Network
+from edgeres.models.network import Network, in_fast_layout
 from edgeres.models.weights import Weights, load_folded, load_network, load_weights, save_checkpoint
 from edgeres.prune.config import MOST_EPOCHS, USUAL_EPOCHS, RecoverConfig
 from edgeres.prune.recover.budget import FEWEST_STEPS, LOOKS, Budget, ImageTime, pace_of
@@ -188,7 +188,7 @@ def prepared(job: Job, out_dir: Path) -> tuple[Network, Planned]:
         job.kept_in(out_dir).keep(_PLAN, planned)
 
     if (so_far := agreed(begun)) is not None:
-        network = load_network(job.source).to(memory_format=torch.channels_last).to(job.device)
+        network = in_fast_layout(load_network(job.source)).to(job.device)
         network.load_state_dict(so_far.weights)
         solved = _solved(network, job) if "solve" in job.config.method else None
         agreed(lambda: kept(network, _planned(network, job, so_far, solved)))
@@ -263,7 +263,7 @@ def timed_network(job: Job) -> tuple[Network, ImageTime]:
 
     Raises InputError if the budget is too short even for that.
     """
-    network = load_network(job.source).to(memory_format=torch.channels_last).to(job.device)
+    network = in_fast_layout(load_network(job.source)).to(job.device)
     if job.config.budget_s is None:
         return network, ImageTime(0.0, 0.0)
     limit_s = _TRIAL_SHARE * job.config.budget_s

@@ -14,6 +14,7 @@ PAGES = Path(__file__).parent.parent / "help"
 _LIST = "README"
 _WIDEST = 100  # columns; longer lines are hard to read
 _COMMENT = re.compile(r"<!--.*?-->\n", re.DOTALL)
+_ENDING = re.compile(r"(?<=\w{3})(?:ations?|ings?|ed|es|e|s)$")
 _LINK = re.compile(r"\[([^\]]+)\]\([^)]+\)")
 
 
@@ -52,8 +53,11 @@ def _help_of(ctx: click.Context, words: tuple[str, ...]) -> str:
 
 
 def _pages_on(words: str) -> list[str]:
-    """The pages in which they stand, the one that has them most often first."""
-    counts = {name: len(re.findall(rf"\b{re.escape(words)}s?\b", page(name), re.IGNORECASE)) for name in topics()}
+    """The pages in which they stand, with any ending, the one that has them most often first."""
+    stem = _ENDING.sub("", words)
+    spelt = re.sub(r"i[sz]$", "i[sz]", re.escape(stem))
+    pattern = rf"\b{spelt}" if stem[:1].isalnum() else spelt
+    counts = {name: len(re.findall(pattern, page(name), re.IGNORECASE)) for name in topics()}
     return sorted((name for name in counts if counts[name]), key=lambda name: -counts[name])
 
 

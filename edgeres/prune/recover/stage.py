@@ -29,6 +29,7 @@ from edgeres.core.stage import Recorder, StageResult
 from edgeres.data import Split, dataset_for
 from edgeres.models.weights import save_checkpoint
 from edgeres.prune.config import FEWEST_TO_RECOVER_ON, RecoverConfig
+from edgeres.prune.recover.budget import FEWEST_STEPS
 from edgeres.prune.recover.planning import Job, Planned, clear_start, prepared, timed_network
 from edgeres.train.loop import Fitted, Training, fit
 from edgeres.train.schedule import Plan
@@ -275,8 +276,10 @@ def _gain(results: dict[str, Any], config: RecoverConfig) -> tuple[str, bool]:
     advice = f"lower the learning rate (--lr of edgeres recover, here {config.lr:g})"
     if {"solve", "distill"} <= {*config.method}:
         advice = "leave distill out: what was solved gains by mimic alone"
+    elif config.budget is not None and steps < FEWEST_STEPS:
+        advice = f"those are few: a longer --budget, or fewer --images (here {config.budget} and {config.images})"
     said = (
-        f"nothing gained in {steps} steps {on} ({before:.4g} before, {results['held_out_last']:.4g} at the end):"
-        f" weights {weights}; {advice}"
+        f"nothing gained in {counted(steps, 'step')} {on} ({before:.4g} before, {results['held_out_last']:.4g} at the"
+        f" end): weights {weights}; {advice}"
     )
     return said, False

@@ -321,6 +321,14 @@ def test_a_recovery_that_gains_nothing_is_a_warning_and_changes_nothing(pruned, 
     assert "weights as before; lower the learning rate" in said
 
 
+def test_few_steps_of_a_budget_that_gain_nothing_are_not_laid_on_the_rate(pruned, teacher, tmp_path):
+    done = recovered(pruned, teacher, quick(lr=30.0, warmup_epochs=0, epochs=1, budget="10m"), tmp_path / "out")
+    assert 0 < done.results["steps"] < 10
+    (said,) = [one for one in done.warnings if "nothing gained" in one]
+    assert "those are few: a longer --budget, or fewer --images (here 10m and " in said
+    assert "lower the learning rate" not in said
+
+
 def test_a_recovery_says_in_a_sentence_what_it_gained(pruned, teacher, tmp_path):
     done = recovered(pruned, teacher, quick(epochs=4), tmp_path / "out")
     first, best = done.results["held_out_first"], done.results["held_out_best"]

@@ -53,7 +53,8 @@ def in_fast_layout(network: N) -> N:
         is_strided = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) != layer.stride
         if isinstance(layer, nn.Conv2d) and is_strided and layer.weight.shape[1] < _LEAST_IN:
             layer.weight.data = _channels_first(layer.weight.data)
-            layer.register_forward_pre_hook(lambda _, inputs: _channels_first(inputs[0]))
+            if not layer._forward_pre_hooks:
+                layer.register_forward_pre_hook(lambda _, inputs: _channels_first(inputs[0]))
     return network
 
 

@@ -23,7 +23,8 @@ LAYERS = {
 
 @pytest.mark.parametrize(("layer", "is_last"), LAYERS.values(), ids=LAYERS)
 def test_channels_are_last_but_where_onednn_would_damage_the_heap(layer, is_last):
-    in_fast_layout(nn.Sequential(layer))
+    in_fast_layout(in_fast_layout(nn.Sequential(layer)))
+    assert len(layer._forward_pre_hooks) == (0 if is_last else 1)
     images = torch.randn(2, 9, 9, layer.in_channels).permute(0, 3, 1, 2)
     assert layer(images).stride(1) == (1 if is_last else 25)
 

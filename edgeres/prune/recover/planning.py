@@ -51,8 +51,7 @@ _START_NAME, _PLAN_NAME, _PLAN = "start.safetensors", "start.json", "plan"
 _TRIAL_STEPS = (3, 12)  # timed, after one that is not
 _TRIAL_SHARE = 0.04  # of the budget
 _WARMUP_SHARE = 0.1  # of the steps, at most
-_SOLVE_SHARE = 0.4  # of a budget that has to do for steps too, which solving is expected to take
-_MOST_SOLVING = 0.8  # of it: a ResNet-18 at 224 px is nearer to its teacher solved whole than in part and trained
+_SOLVE_SHARE = 0.4  # of a budget that has to do for steps too, at most
 _AT_LEAST = 0.5  # of the time that an image takes among few, it takes among many
 
 
@@ -228,7 +227,7 @@ def _solved(network: Network, job: Job) -> Solved:
     material = Material(job.learn, job.held_out, job.source.spec, job.shared[0], job.config.seed)
     until_s = None
     if job.config.budget_s is not None:
-        until_s = job.begun_s + (_MOST_SOLVING if job.config.trains else 1.0) * job.config.budget_s
+        until_s = job.begun_s + (_SOLVE_SHARE if job.config.trains else 1.0) * job.config.budget_s
     late = job.config.course.out_of_time if job.config.course else ()
     found = solve(network, job.teaching, material, until_s=until_s, late=late)
     if found.out_of_time and not (late or job.config.trains or found.refitted):

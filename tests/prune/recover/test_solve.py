@@ -587,7 +587,7 @@ class Clock:
         return refit
 
 
-@pytest.mark.parametrize(("method", "module_s", "solved"), [(("solve",), 4.0, 2), (("solve", "mimic"), 3.0, 2)])
+@pytest.mark.parametrize(("method", "module_s", "solved"), [(("solve",), 4.0, 2), (("solve", "mimic"), 1.5, 2)])
 def test_a_budget_ends_it_between_modules(pruned, teacher, tmp_path, monkeypatch, method, module_s, solved):
     clock = Clock()
     monkeypatch.setattr("time.perf_counter", clock)
